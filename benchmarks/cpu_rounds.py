@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from time import thread_time_ns
@@ -30,6 +30,8 @@ BEFORE = 300
 
 WARM_UP = 20
 FIRST = 8
+PAGE_SHARE = 3
+"""How many times fewer calls a turn makes if there is a page between them."""
 
 
 @dataclass(slots=True)
@@ -41,6 +43,11 @@ class Times:
     @property
     def microseconds(self) -> float:
         return statistics.median(self.rounds) / 1e3
+
+    @property
+    def quiet_microseconds(self) -> float:
+        """The 20th percentile of the rounds: what a neighbour on the machine disturbs least."""
+        return percentile_20(self.rounds) / 1e3
 
     def ratio_to(self, other: Times) -> float:
         """How many times as long as another's."""
@@ -70,10 +77,42 @@ def looped(step: Step) -> Turn:
     return turn
 
 
+def percentile_20(values: Sequence[float]) -> float:
+    """The value below which a fifth of them are."""
+    return sorted(values)[(len(values) - 1) // 5]
+
+
+def after_each(turn: Turn, page: Callable[[], object]) -> Turn:
+    """The same calls, each after a page of other work, which is not timed.
+
+    So a call finds the processor's caches as a request does, and not warm from the call before.
+    """
+
+    def spaced(calls: int) -> int:
+        taken = 0
+        for _ in range(calls):
+            page()
+            taken += turn(1)
+        return taken
+
+    return spaced
+
+
 def run(
-    turns: Mapping[str, Turn], rounds: int, milliseconds: float, progress: Progress, what: str = ""
+    turns: Mapping[str, Turn],
+    rounds: int,
+    milliseconds: float,
+    progress: Progress,
+    what: str = "",
+    page: Callable[[], object] | None = None,
 ) -> dict[str, Times]:
-    """So many rounds, in which each turn takes about so many milliseconds."""
+    """So many rounds, in which each turn takes about so many milliseconds.
+
+    `page`: other work between each call and the next, which makes a round longer.
+    """
+    if page is not None:
+        turns = {name: after_each(turn, page) for name, turn in turns.items()}
+        milliseconds /= PAGE_SHARE
     calls = {name: _calls(turn, milliseconds * 1e6) for name, turn in turns.items()}
     found = {name: Times() for name in turns}
     gc.collect()

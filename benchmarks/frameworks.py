@@ -6,7 +6,7 @@ the request less the same without any session. Rounds, turns and ratios are thos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError
 from typing import Any
@@ -50,21 +50,35 @@ def distributions(report: Frameworks) -> list[str]:
     return [name for contender in contenders for name in contender.distributions]
 
 
-def measure(rounds: int, milliseconds: float, names: Sequence[str]) -> Frameworks:
-    """All chosen rows that are installed, and ours of their frameworks, in the same rounds."""
+def measure(
+    rounds: int,
+    milliseconds: float,
+    names: Sequence[str],
+    page: Callable[[], object] | None = None,
+) -> Frameworks:
+    """All chosen rows that are installed, and ours of their frameworks, in the same rounds.
+
+    `page`: other work between each request and the next.
+    """
     report, turns = Frameworks(), dict[str, Turn]()
+    started = start(names, turns, report)
+    if started:
+        with Progress("frameworks", rounds) as progress:
+            found = run(turns, rounds, milliseconds, progress, page=page)
+        for contender in started:
+            _note(contender, found, report)
+    return report
+
+
+def start(names: Sequence[str], turns: dict[str, Turn], report: Frameworks) -> list[Contender]:
+    """Add the turns of all chosen rows that are installed, and of ours in their frameworks."""
     chosen = {contender.framework for contender in CONTENDERS if contender.row in names}
     started = []
     for contender in CONTENDERS:
         is_ours = contender.session == OURS and contender.framework in chosen
         if (is_ours or contender.row in names) and _start(contender, turns, report):
             started.append(contender)
-    if started:
-        with Progress("frameworks", rounds) as progress:
-            found = run(turns, rounds, milliseconds, progress)
-        for contender in started:
-            _note(contender, found, report)
-    return report
+    return started
 
 
 def _start(contender: Contender, turns: dict[str, Turn], report: Frameworks) -> bool:

@@ -11,17 +11,10 @@ valgrind, its header or a C compiler (in Debian: valgrind, gcc, libc6-dev), noth
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
-import os
 import platform
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -30,29 +23,25 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "middleware"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.cpu_rounds import BEFORE, Step
+from benchmarks.callgrind import add_marks, count_turns, run_turns
+from benchmarks.cases import CART
+from benchmarks.cpu_rounds import BEFORE, Step, Turn, looped
 from benchmarks.request_apps import KINDS, Page, make_environ, start_ours
 from benchmarks.revisit_ours import SEEN
 from benchmarks.revisit_ours import start_ours as start_keeper
 from benchmarks.workloads import ENTITY_IDS, make_workload, read_entity_ids
 
 RECORDED = Path(__file__).with_name("instructions.json")
-MARKS = Path(__file__).with_name("marks.c")
-SEED, WARM_UP, STEPS = 1, 60, 100
+SEED = 1
 MOST = 1.01
 """By how much a count may grow."""
-LOOP = "loop"
-CART = [
-    {"sku": f"A-{1000 + number}", "name": f"Article number {number}", "count": number + 1}
-    for number in range(5)
-]
 
 
 # --- what is counted ------------------------------------------------------------------------------
 
 
-def steps() -> dict[str, Step]:
-    """The steps, by name: a session opened and saved by a keeper, and requests behind WSGI."""
+def turns() -> dict[str, Turn]:
+    """The turns, by name: a session opened and saved by a keeper, and requests behind WSGI."""
     loads = {name: make_workload(name, SEED, read_entity_ids(ENTITY_IDS)) for name in ("W1", "W3")}
     found = {f"{name} opened, changed, saved": start_keeper(load) for name, load in loads.items()}
     numbers = count()
@@ -73,7 +62,7 @@ def steps() -> dict[str, Step]:
             if what == "W1" or kind != KINDS[0]:
                 name = f"request, {what} {kind}"
                 found[name] = request_step(started.by_kind[kind], started.cookie)
-    return found
+    return {name: looped(step) for name, step in found.items()}
 
 
 def request_step(application: Any, cookie: str) -> Step:
@@ -90,71 +79,6 @@ def request_step(application: Any, cookie: str) -> Step:
         return sent
 
     return step
-
-
-# --- under callgrind ------------------------------------------------------------------------------
-
-
-def run_steps(library: str) -> None:
-    """Run each step some times between two marks; the first is an empty loop."""
-    marks = ctypes.PyDLL(library)
-    gc.disable()
-    for name, step in {LOOP: lambda number: number, **steps()}.items():
-        numbers = [BEFORE + 1 + number % 600 for number in range(WARM_UP + STEPS)]
-        for number in numbers[:WARM_UP]:
-            step(number)
-        todo, done = numbers[WARM_UP:], None
-        gc.collect()
-        marks.start()
-        for number in todo:
-            done = step(number)
-        marks.stop(name.encode())
-        if not done:
-            raise RuntimeError(f"{name}: it did not do what it was to do")
-
-
-def count_steps() -> dict[str, int] | str:
-    """Instructions of each step, by name; or why they cannot be counted here, in a sentence."""
-    compiler = shutil.which("cc")
-    if shutil.which("valgrind") is None or compiler is None:
-        return "valgrind or a C compiler is not installed"
-    with tempfile.TemporaryDirectory() as folder:
-        library = f"{folder}/marks.so"
-        built = subprocess.run(
-            [compiler, "-O2", "-shared", "-fPIC", "-o", library, str(MARKS)], capture_output=True
-        )
-        if built.returncode:
-            return "valgrind's header callgrind.h is not installed"
-        environ = {
-            name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
-        }
-        # Compiled code of its own, so that counts don't depend on what an earlier run has left.
-        environ |= {"PYTHONHASHSEED": "0", "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
-        script = [sys.executable, str(Path(__file__).resolve())]
-        subprocess.run([*script, "--compile"], env=environ, check=True)
-        valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no"]
-        valgrind.append(f"--callgrind-out-file={folder}/out")
-        ran = subprocess.run(
-            [*valgrind, *script, "--steps", library],
-            env=environ | {"LD_PRELOAD": library},
-            capture_output=True,
-            text=True,
-        )
-        if ran.returncode:
-            raise RuntimeError(f"valgrind failed:\n{ran.stderr[-2000:]}")
-        counts = dict(read_dumps(Path(folder)))
-    loop = counts.pop(LOOP)
-    return {name: round((total - loop) / STEPS) for name, total in counts.items()}
-
-
-def read_dumps(folder: Path) -> Iterator[tuple[str, int]]:
-    """The name and the instructions of each dump, in the order of their numbers."""
-    for path in sorted(folder.glob("out.*"), key=lambda path: int(path.suffix[1:])):
-        text = path.read_text(errors="replace")
-        name = re.search(r"^desc: Trigger: Client Request: (.+)", text, re.MULTILINE)
-        total = re.search(r"^(?:summary|totals): (\d+)", text, re.MULTILINE)
-        if name is not None and total is not None:
-            yield name[1], int(total[1])
 
 
 # --- the ratchet ----------------------------------------------------------------------------------
@@ -182,21 +106,17 @@ def main(arguments: Sequence[str]) -> int:
     """1 if a step costs too much."""
     parser = argparse.ArgumentParser(description="Count the instructions of sessions.")
     parser.add_argument("--record", action="store_true", help="write the counts into the file")
-    parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--steps", metavar="LIBRARY", help=argparse.SUPPRESS)
+    add_marks(parser)
     options = parser.parse_args(arguments)
-    if options.compile:
-        steps()
-        return 0
-    if options.steps is not None:
-        run_steps(options.steps)
+    if options.marks is not None:
+        run_turns(options.marks, turns())
         return 0
     recorded = json.loads(RECORDED.read_text("utf-8")) if RECORDED.exists() else {}
     here = releases()
     if not options.record and recorded.get("releases") != here:
         print(f"instructions: recorded with {recorded.get('releases')}; not counted with {here}")
         return 0
-    counted = count_steps()
+    counted = count_turns(__file__)
     if isinstance(counted, str):
         print(f"instructions: not counted, because {counted}")
         return 0

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import repeat
+from typing import Any
 
 import cbor2
 from nacl.bindings import (
@@ -27,6 +28,7 @@ from benchmarks.ours import STORED, WIDE, registry
 from benchmarks.workloads import ENTITY_IDS, NOW, Workload, read_entity_ids
 from sealedstate import Keeper, Key, Profile, Settings
 from sealedstate._wire import cbor as codec
+from sealedstate._wire.aead import direct_cipher, load_library
 from sealedstate._wire.record import encode_record
 from sealedstate.sso import LoginRecords
 
@@ -37,15 +39,24 @@ STOPPED: Callable[[], float] = repeat(NOW).__next__
 """The workload's moment, told as quickly as `time.time` tells its own: both are C."""
 
 Start = Callable[[Workload], Step]
+Cipher = Callable[[bytes, bytes, bytes, bytes], Any]
 
 
 def start_bare(load: Workload) -> Step:
     """What a careful developer writes: a dict, a random nonce; no Cookie header, no policy."""
+    return _start_composition(
+        load,
+        crypto_aead_xchacha20poly1305_ietf_encrypt,
+        crypto_aead_xchacha20poly1305_ietf_decrypt,
+    )
+
+
+def _start_composition(load: Workload, encrypt: Cipher, decrypt: Cipher) -> Step:
     key, name = os.urandom(32), b"session"
 
     def save(session: object) -> str:
         nonce = os.urandom(24)
-        data = crypto_aead_xchacha20poly1305_ietf_encrypt(cbor2.dumps(session), name, nonce, key)
+        data = encrypt(cbor2.dumps(session), name, nonce, key)
         return base64.b64encode(nonce + data).decode("ascii")
 
     text = save(load.plain() | {SEEN: BEFORE})
@@ -53,13 +64,18 @@ def start_bare(load: Workload) -> Step:
 
     def step(number: int) -> object:
         token = base64.b64decode(text)
-        opened = crypto_aead_xchacha20poly1305_ietf_decrypt(token[24:], name, token[:24], key)
+        opened = decrypt(token[24:], name, token[:24], key)
         session = cbor2.loads(opened)
         session[reads]
         session[SEEN] = number
         return save(session)
 
     return step
+
+
+def start_direct(load: Workload) -> Step:
+    """The bare composition without PyNaCl's checks of arguments: C called as we call it."""
+    return _start_composition(load, *direct_cipher(*load_library()))
 
 
 def start_ours(load: Workload) -> Step:

@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from statistics import median_low
+from time import thread_time_ns
 from typing import Any
 
 import pytest
 
 import benchmarks.pictures
 from benchmarks import frameworks
+from benchmarks.cases import CASES
 from benchmarks.cookie_pairs import pair_bytes, pairs
-from benchmarks.cpu_rounds import Step, Times, looped, run
+from benchmarks.cpu_rounds import Step, Times, after_each, looped, percentile_20, run
 from benchmarks.dress import Progress
 from benchmarks.floor import floor_bits, floor_bytes
 from benchmarks.framework_apps import (
@@ -37,6 +39,7 @@ from benchmarks.framework_apps import (
 )
 from benchmarks.instructions import compare
 from benchmarks.ours import OUR_ROWS, OurRow
+from benchmarks.page_work import make_page
 from benchmarks.pictures import BENCHMARKS, LOADS, TABLES, pictures, recorded, take, with_tables
 from benchmarks.request_apps import KINDS, MODIFIED, READ, UNTOUCHED, set_cookies, start_ours
 from benchmarks.sizes import all_rows
@@ -172,6 +175,41 @@ def test_speed_script_prints_ratios_to_the_bare_composition() -> None:
     assert found["left_out"] == {}
     for parts in found["breakdown"].values():
         assert {"scan", "text", "AEAD", "CBOR", "policy", "whole"} == set(parts["sealedstate"])
+
+
+def test_every_case_does_what_it_is_to_do() -> None:
+    for name, start in CASES.items():
+        step = start()
+        assert all(step(number) for number in (301, 302)), name
+
+
+def test_page_between_calls_is_made_and_not_timed() -> None:
+    done = []
+    turn = after_each(looped(lambda number: done.append("call") or number), lambda: pause(done))
+    assert turn(3) < 3_000_000
+    assert done == ["page", "call"] * 3
+    make_page()()
+
+
+def pause(done: list[str]) -> None:
+    done.append("page")
+    until = thread_time_ns() + 1_000_000
+    while thread_time_ns() < until:
+        pass
+
+
+def test_fifth_of_the_rounds_is_below_the_quiet_time() -> None:
+    assert percentile_20([5.0, 1.0, 4.0, 2.0, 3.0, 6.0]) == 2.0
+    assert percentile_20([7.0]) == 7.0
+
+
+@pytest.mark.soak
+def test_scripts_count_instructions() -> None:
+    if shutil.which("valgrind") is None or shutil.which("cc") is None:
+        pytest.skip("needs valgrind and a C compiler")
+    found = script("speed", "--instructions", "--only", "sealedstate, token")["instructions"]
+    assert set(found["bare composition"]) == {"W0", "W1", "W2", "W3"}
+    assert found["sealedstate, token alone"]["W1"] > found["bare composition"]["W1"] // 2
 
 
 @pytest.mark.slow

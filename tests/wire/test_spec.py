@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt
 
 from sealedstate import ConfigurationError, Keeper, Key, Settings, errors
 from sealedstate._cookies.codec import CookieCodec
@@ -44,6 +46,7 @@ from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring, export_lookup, parse_lookup
 from sealedstate.storage import MemoryStorage, Stored
 from tests.support import spec_decoder
+from tests.support.shards import shards
 from tests.support.spec_decoder import Newer, Refused, SpecKey, as_json, described
 from tests.support.stored import PartRow, access_of
 from tests.support.strategies import PARTS, RECORDS, SEALED_AT, VALUES
@@ -466,6 +469,72 @@ def test_specification_opens_every_token_of_any_context(
     assert token[:34] == prefix + nonce
 
 
+SPEC_CONTEXTS = [
+    TokenContext("core", REALM, (COOKIE,)),
+    TokenContext("core", "other", (COOKIE,)),
+    TokenContext("overflow", REALM, (COOKIE, bytes(16), bytes(8))),
+]
+
+
+def spec_seal(
+    payload: bytes, context: TokenContext, key: Key, sealed_at: int, entropy: bytes
+) -> bytes:
+    """`seal` by the specification, with PyNaCl's public function."""
+    place = context.purpose, context.realm, context.name
+    prefix = b"\x01" + key.kid + sealed_at.to_bytes(5, "big")
+    nonce = spec_decoder.hedged_nonce(key.secret, *place, entropy, prefix, payload)
+    data = spec_decoder.lp("sealedstate/1", *place[:2], *context.name) + prefix + nonce
+    subkey = spec_decoder.subkey(key.secret, "seal", *place[:2])
+    sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(payload, data, nonce, subkey)
+    return prefix + nonce + sealed
+
+
+# The two functions that compiled code would replace, `seal` and `open_token`, against a second
+# form of both. Sealing must agree in each byte, and opening in each answer.
+@pytest.mark.parametrize("shard", shards(60))
+def test_second_form_seals_to_the_same_bytes_and_opens_the_same_altered_tokens(shard: int) -> None:
+    chance = Random(f"two forms {shard}")
+    # Around the moments at which keys begin, end, take over and may no longer have sealed.
+    moments = [at for key in KEYS for at in (key.activates_at, key.expires_at) if at is not None]
+    distances = (-61, -60, -59, -1, 0, 1, 29, 30, 31, 89, 90, 91, 5000)
+    tokens = [bytes(50)]
+    counts = Counter[bool]()
+    for _ in range(600 if shard == 0 else 30_000):
+        # The last two open nothing, the others what they were allowed to seal.
+        context, key = chance.choice(SPEC_CONTEXTS), chance.choice((*KEYS, *KEYS[:2]))
+        edges = (*moments, *(2 * [key.activates_at]), 0, 1 << 32, (1 << 40) - 6000)
+        sealed_at, now = (chance.choice(edges) + chance.choice(distances) for _ in range(2))
+        sealed_at = max(sealed_at, 0)
+        payload, entropy = chance.randbytes(chance.choice((0, 1, 60, 300))), chance.randbytes(32)
+        token = seal(payload, context, key, sealed_at, entropy)
+        assert token == spec_seal(payload, context, key, sealed_at, entropy)
+        tokens = [*tokens[-20:], token]
+        candidate = token
+        match chance.randrange(8):
+            case 0:  # a bit
+                at = chance.randrange(len(token))
+                candidate = token[:at] + bytes([token[at] ^ 1 << chance.randrange(8)])
+                candidate += token[at + 1 :]
+            case 1:  # the head of one, the rest of another
+                at = chance.choice((1, 5, 10, 34, len(token) - 16))
+                candidate = chance.choice(tokens)[:at] + token[at:]
+            case 2:  # cut, or longer
+                candidate = (token + chance.randbytes(3))[: chance.randrange(len(token) + 4)]
+            case 3:  # for another place
+                context = chance.choice(SPEC_CONTEXTS)
+        mine = outcome(lambda raw, *by: open_token(raw, *by)[::2], candidate, context, RING, now)
+        place = context.purpose, context.realm, context.name
+        spec = outcome(
+            lambda raw, *by: spec_decoder.open_sealed(raw, *by)[::-1],
+            candidate,
+            spec_ring(now),
+            *place,
+        )
+        assert mine == spec, (candidate.hex(), context, now)
+        counts[mine == "refused"] += 1
+    assert min(counts[True], counts[False]) > counts.total() // 10
+
+
 @given(st.binary(max_size=60), st.text("ABCQgwAz09*_.-+=/ \n", max_size=12))
 def test_both_decoders_accept_the_same_texts(token: bytes, text: str) -> None:
     assert spec_decoder.token_of(to_text(token)) == token
@@ -568,9 +637,9 @@ def alter(data: bytes, draw: st.DataObject) -> bytes:
     return data[:at] + bytes([draw.draw(st.integers(0, 255))]) + data[at + 1 :]
 
 
-def outcome(read: Callable[[Any], object], given: object) -> str:
+def outcome(read: Callable[..., object], *given: object) -> str:
     try:
-        return described(read(given))
+        return described(read(*given))
     except (UnreadableError, Refused):
         return "refused"
 
