@@ -149,8 +149,9 @@ class PathPages:
     def link(self, mount: str, label: str = "", other: str = "") -> str:
         """The address for one visitor, which opens the pages for an hour.
 
-        `mount`: where they are, such as ``https://app.example/sealedstate/path``. `label`: comes
-        back with the report. `other`: where they are on another site, from which the form of
+        `mount`: where they are, such as ``https://app.example/sealedstate/path``; empty for the
+        part of an address that comes after that, if no visitor opens it. `label`: comes back with
+        the report. `other`: where they are on another site, from which the form of
         another site is then posted; without it, a page of `mount` in a sandbox posts it.
         """
         given = [label, mount.rstrip("/"), other.rstrip("/")]

@@ -26,7 +26,7 @@ from sealedstate.storage.urls import OPTION_PREFIX, OPTIONS, URLS
 from sealedstate.testing import FakeClock
 from tests.support.asgi import ASGIBrowser
 from tests.support.backends import use_everything
-from tests.support.documents import DOCS, Document
+from tests.support.documents import DOCS, ROOT, Document
 from tests.support.installed import need_driver
 from tests.support.jar import Browser
 from tests.support.sql_server import PASSWORD
@@ -128,6 +128,11 @@ def test_every_link_leads_to_a_document_and_a_heading() -> None:
             assert heading in anchors, f"{document.name}: {target}"
 
 
+def test_no_document_has_the_marks_of_a_merge() -> None:
+    for path in (*DOCS.rglob("*.md"), *ROOT.glob("*.md")):
+        assert not re.search(r"^(<{7}|>{7}|={7})( |$)", path.read_text("utf-8"), re.M), path
+
+
 def test_every_promise_names_tests_that_exist() -> None:
     text = Document("promises.md").text
     table = text[text.index("| | promised | not promised |") :].partition("\n\n")[0]
@@ -175,6 +180,12 @@ def test_lines_of_the_readme_make_an_application_with_sessions(
         assert pages == ["Visits: 1\n", "Visits: 2\n"]
     if mark == "fastapi":
         assert ASGIBrowser(names["app"]).get("/").status == 404
+
+
+def test_every_page_is_in_the_contents_of_the_site() -> None:
+    index = Document("index.md").text
+    listed = " ".join(re.findall(r"```{toctree}(.*?)```", index, re.DOTALL)).split()
+    assert {path.stem for path in DOCS.glob("*.md")} - {"index"} <= set(listed)
 
 
 def test_readme_is_read_in_some_minutes() -> None:

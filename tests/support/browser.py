@@ -20,7 +20,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.support.firefox import Firefox, open_firefox
+from tests.support.firefox import HAS_ARRIVED, LEAVE, Firefox, open_firefox
 from tests.support.installed import program
 
 PATIENCE = 60  # seconds; a page of this machine that takes longer is broken
@@ -48,8 +48,6 @@ _BLOCKED = (
 )
 # Firefox is installed by `make soak` and `make paths` only.
 BROWSERS = ["chromium", pytest.param("firefox", marks=pytest.mark.soak)]
-
-_HAS_ARRIVED = "return window.leaving !== true && document.readyState === 'complete'"
 
 
 @contextlib.contextmanager
@@ -94,11 +92,11 @@ def open_either(
 
 def follow(driver: WebDriver, element: WebElement) -> None:
     """Click `element`, a link or a button, and wait for the page that it leads to."""
-    driver.execute_script("window.leaving = true")
+    driver.execute_script(LEAVE)
     element.click()
     # Asked during a change of pages, both answer with one of several errors.
     wait = WebDriverWait(driver, PATIENCE, ignored_exceptions=[WebDriverException])
-    wait.until(lambda _: driver.execute_script(_HAS_ARRIVED))
+    wait.until(lambda _: driver.execute_script(f"return {HAS_ARRIVED}"))
 
 
 def forget_visitor(driver: WebDriver) -> None:

@@ -40,10 +40,17 @@ PREFERENCES = {
     "browser.newtab.preload": False,
     "datareporting.policy.dataSubmissionEnabled": False,
     "dom.ipc.processPrelaunch.enabled": False,
+    # Timers of a tab that is not in front are as exact as those of the other.
+    "dom.min_background_timeout_value": 4,
+    "dom.timeout.enable_budget_timer_throttling": False,
 }
 # Without marks of the page, so that a page that another replaces is noticed.
 LEAVE = "window.leaving = true"
-HAS_ARRIVED = "window.leaving !== true && document.readyState === 'complete'"
+# A navigation that takes another process shows an empty document for a moment.
+HAS_ARRIVED = (
+    "window.leaving !== true && location.protocol !== 'about:' &&"
+    " document.readyState === 'complete'"
+)
 # An option is chosen by its list, which headless Firefox does not open.
 CHOOSE = """
     (element) => {
@@ -61,6 +68,9 @@ QUESTIONS = {
     Command.GET_ELEMENT_TEXT: "(e) => e.checkVisibility() ? e.innerText.trim() : ''",
     Command.GET_ELEMENT_TAG_NAME: "(e) => e.localName",
     Command.GET_ELEMENT_ATTRIBUTE: "(e, name) => e.getAttribute(name)",
+    Command.GET_ELEMENT_VALUE_OF_CSS_PROPERTY: (
+        "(e, name) => getComputedStyle(e).getPropertyValue(name)"
+    ),
     Command.IS_ELEMENT_SELECTED: "(e) => e.selected === true || e.checked === true",
     Command.IS_ELEMENT_ENABLED: "(e) => !e.matches(':disabled')",
     Command.CLEAR_ELEMENT: "(e) => { e.value = ''; }",
@@ -117,7 +127,7 @@ class Firefox(WebDriver):
         if driver_command in PAGE_QUESTIONS:
             value = self._evaluate(PAGE_QUESTIONS[driver_command])
         elif driver_command in QUESTIONS:
-            arguments = [{ELEMENT: given["id"]}, given.get("name")]
+            arguments = [{ELEMENT: given["id"]}, given.get("name") or given.get("propertyName")]
             value = self._call(QUESTIONS[driver_command], arguments)
         else:
             value = self._carry_out(driver_command, given)

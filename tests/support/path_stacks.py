@@ -66,6 +66,8 @@ ProxyPassReverse / http://127.0.0.1:{backend}/
 """
 _SQUID = """
 http_port 127.0.0.1:{port} accel defaultsite=127.0.0.1
+# uWSGI ends a connection without saying so, and squid's next request on it becomes a 502.
+server_persistent_connections off
 cache_peer 127.0.0.1 parent {backend} 0 no-query originserver name=back
 acl all_of_it src 127.0.0.1
 http_access allow all_of_it
