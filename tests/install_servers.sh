@@ -32,6 +32,7 @@ asked_for haproxy haproxy
 asked_for varnish varnishd
 asked_for apache2 apache2
 asked_for squid squid
+asked_for prometheus prometheus
 
 left_out=""
 if [ -n "$missing" ]; then
