@@ -29,7 +29,8 @@ def start_cart_read() -> Step:
 
     def step(_: int) -> object:
         session = keeper.session(header)
-        found = session["cart"][3]["count"]
+        cart: Any = session["cart"]
+        found = cart[3]["count"]
         keeper.save(session)
         return found
 
@@ -42,7 +43,8 @@ def start_cart_changed() -> Step:
 
     def step(number: int) -> object:
         session = keeper.session(header)
-        session["cart"][3]["count"] = number
+        cart: Any = session["cart"]
+        cart[3]["count"] = number
         return keeper.save(session)
 
     return step

@@ -46,6 +46,7 @@ from benchmarks.dress import (
     verdict,
     versions,
 )
+from benchmarks.framework_apps import WITHOUT
 from benchmarks.frameworks import Frameworks
 from benchmarks.page_work import make_page
 from benchmarks.request_apps import KINDS, PRODUCTS, Product, no_op, wsgi_turn
@@ -131,7 +132,7 @@ def count(only: Sequence[str] | None) -> Report:
     report = Report()
     for name, number in counts.items():
         row, _, kind = name.partition("/")
-        report.counted.setdefault(row, {})[kind or frameworks.WITHOUT] = number
+        report.counted.setdefault(row, {})[kind or WITHOUT] = number
     report.products = [product for product in PRODUCTS if product.row in report.counted]
     report.whole = {
         row: {kind: cells[kind] / counts[NO_OP] for kind in KINDS}
@@ -143,8 +144,7 @@ def count(only: Sequence[str] | None) -> Report:
         own = f"{framework}: {OURS}" if colon else OURS
         for kind in KINDS if own in report.counted else ():
             added, ours = (
-                report.counted[name][kind] - report.counted[name][frameworks.WITHOUT]
-                for name in (row, own)
+                report.counted[name][kind] - report.counted[name][WITHOUT] for name in (row, own)
             )
             report.added.setdefault(row, {})[kind] = added
             report.marginal.setdefault(row, {})[kind] = added / max(ours, 1)
