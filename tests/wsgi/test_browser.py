@@ -349,6 +349,17 @@ def test_neither_an_older_value_nor_that_of_another_user_is_taken(
     assert browser.open("/consent").text == "second"
 
 
+def test_part_is_withdrawn_by_a_form_that_brings_nothing(browser: Browser) -> None:
+    browser.post("/agree", said="yes")
+    browser.open("/plain")
+    assert browser.storage is not None
+    (text,) = browser.storage.values()
+    assert browser.post("/withdraw").status_code == 200
+    assert browser.fetch(PATH, part="consent", brought=text).status_code == 409
+    with pytest.raises(KeyError, match="consent"):
+        browser.client.get("/consent", base_url=HERE)
+
+
 def test_text_that_another_tab_has_outrun_is_not_named(browser: Browser) -> None:
     browser.post("/agree", said="first")
     page = attributes(browser.client.get("/plain", base_url=HERE, headers=NAVIGATION))
