@@ -43,7 +43,7 @@ KEY = Key.generate(os.urandom)
 
 
 # Those of `make test`.
-QUICK = ("gunicorn", "waitress", "wsgiref", "werkzeug")
+QUICK = ("gunicorn", "waitress")
 
 
 @pytest.fixture(

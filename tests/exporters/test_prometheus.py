@@ -79,6 +79,7 @@ assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
 """
 
 
+@pytest.mark.slow
 def test_processes_are_counted_together_forked_or_not(
     tmp_path: Path, registry: CollectorRegistry
 ) -> None:
@@ -109,6 +110,7 @@ def application(environ, start_response):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["loaded by each", "preloaded"])
 def test_recipe_of_the_documentation_serves_the_counts_of_all_workers(

@@ -692,6 +692,7 @@ def test_deleted_file_is_not_made_again_in_silence(path: Path, clock: Clock) -> 
         assert store.read("c", "k") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["read", "write"])
 def test_emptied_file_is_not_made_again_in_silence(path: Path, clock: Clock, first: str) -> None:
     for is_made_again in (False, True):

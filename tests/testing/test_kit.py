@@ -149,6 +149,7 @@ def test_five_lines_run_the_whole_kit(pytester: pytest.Pytester) -> None:
     assert not failed
 
 
+@pytest.mark.slow
 def test_every_broken_store_fails_the_test_of_its_rule(pytester: pytest.Pytester) -> None:
     path = pytester.makepyfile(test_broken=BROKEN_SUITES).name
     tests = [f"{path}::Test{name}::{test}" for name, (_, all) in BROKEN.items() for test in all]
