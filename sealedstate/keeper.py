@@ -408,3 +408,19 @@ def _error_of(attempt: Callable[[], object]) -> OperatorError | None:
     except OperatorError as error:
         return error
     return None
+
+
+def find_keeper(source: object) -> Keeper:
+    """The keeper of a middleware or an AsyncKeeper, or `source` if it is one.
+
+    Raises ConfigurationError for anything else.
+    """
+    keeper = source
+    while not isinstance(keeper, Keeper):
+        keeper = getattr(keeper, "keeper", None)
+        if keeper is None:
+            raise ConfigurationError(
+                "source: expected a Keeper, such as Keeper(Settings.from_env()), or a middleware"
+                f" that has one, got {type(source).__name__}"
+            )
+    return keeper

@@ -24,7 +24,7 @@ class PathApplication:
 
         application.mount("/sealedstate/path", PathApplication(keeper))
 
-    `source`: a Keeper or an AsyncKeeper.
+    `source`: a Keeper or an AsyncKeeper. Raises ConfigurationError.
     """
 
     def __init__(self, source: Keeper | AsyncKeeper) -> None:

@@ -104,7 +104,7 @@ class BrowserParts:
 
     `app`: the application. A middleware around it all puts the session of `deployment` into
     `environ_key`. `path`: where the pages post to, below the middleware's own root. Raises
-    ConfigurationError for a path that is not absolute.
+    ConfigurationError for another object, and for a path that is relative or the root.
     """
 
     def __init__(
@@ -114,8 +114,15 @@ class BrowserParts:
         environ_key: str = ENVIRON_KEY,
         path: str = PATH,
     ) -> None:
-        if not path.startswith("/") or path.startswith("//"):
-            raise ConfigurationError(f"path: must begin with one slash; got {path!r}")
+        if not isinstance(deployment, Deployment):
+            raise ConfigurationError(
+                "deployment: expected a Deployment, such as Deployment.open(settings) or"
+                f" middleware.keeper.deployment, got {type(deployment).__name__}"
+            )
+        if not path.startswith("/") or path.startswith("//") or path == "/":
+            raise ConfigurationError(
+                f"path: must begin with one slash and be no page of the application; got {path!r}"
+            )
         self.app, self.environ_key, self.path = app, environ_key, path
         settings = deployment.settings
         self._names = [name for name, word in settings.part_policies.items() if word == "browser"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from sealedstate import ConfigurationError, Keeper
 from sealedstate._forks import ForkSafeLock
 from sealedstate.errors import escape_message, show_value
+from sealedstate.keeper import find_keeper
 
 from ._response import refuse_method, send_json
 
@@ -47,7 +48,7 @@ class HealthApplication:
             raise ConfigurationError(
                 f"keep_for: must be a number of seconds, at least 0; got {show_value(keep_for)}"
             )
-        self._keeper = source if isinstance(source, Keeper) else source.keeper
+        self._keeper = find_keeper(source)
         self._keep_for = keep_for
         self._health: Mapping[str, bool] = {}
         self._checked_at = -math.inf

@@ -24,7 +24,7 @@ class PathApplication:
     It answers requests with a link that `sealedstate path link` printed in the last hour, and no
     others. docs/path.md has the rest.
 
-    `source`: a Keeper, or a middleware that has one.
+    `source`: a Keeper, or a middleware that has one. Raises ConfigurationError.
     """
 
     def __init__(self, source: Keeper | HasKeeper) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sealedstate import Keeper
+from sealedstate.keeper import find_keeper
 
 from ._response import refuse_method, send_json
 from .health import HasKeeper
@@ -40,11 +41,11 @@ class SessionStatus:
     pages of other origins read it. GET and HEAD only, for any path. With a store it is asked for
     logouts, as for any request that looks at its session.
 
-    `source`: a Keeper, or a middleware that has one.
+    `source`: a Keeper, or a middleware that has one. Raises ConfigurationError.
     """
 
     def __init__(self, source: Keeper | HasKeeper) -> None:
-        self._keeper = source if isinstance(source, Keeper) else source.keeper
+        self._keeper = find_keeper(source)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):

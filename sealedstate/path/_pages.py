@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from ..deployment import Deployment
 from ..errors import ProtectedTextRefused, ProtectedTextWithheld, escape_text
-from ..keeper import Keeper
+from ..keeper import find_keeper
 from ..profiles import PROFILES
 from ._engine import (
     CLOCK_SECONDS,
@@ -136,8 +136,8 @@ class PathPages:
     """The pages of one deployment. `source`: a Keeper, a Deployment, or what has a `keeper`."""
 
     def __init__(self, source: Any) -> None:
-        keeper = source if isinstance(source, Keeper | Deployment) else source.keeper
-        deployment = keeper if isinstance(keeper, Deployment) else keeper.deployment
+        is_deployment = isinstance(source, Deployment)
+        deployment = source if is_deployment else find_keeper(source).deployment
         longest = deployment.lifetimes.longest
         self._deployment = deployment
         self._profile = deployment.settings.budget_profile()
