@@ -104,7 +104,7 @@ def test_text_of_n_bytes_takes_a_third_more_and_reveals_nothing(clock: Clock) ->
         head = len(cbor.encode(bytes(size))) + 51
         assert len(text) - head * 4 / 3 < 3
     decoded = base64.urlsafe_b64decode(protector.seal("ann@shop.example", "a hash") + "==")
-    assert b"ann" not in decoded
+    assert b"ann@shop" not in decoded
     assert protector.seal("ann") != protector.seal("ann")
 
 
