@@ -142,7 +142,8 @@ class Nemesis:
                 if proxy.dropped >= before + CLIENTS:
                     break
             proxy.drop_replies = False
-            time.sleep(MOMENT / 30)
+            # Otherwise the next lost replies are those of connections that begin, and of no call.
+            self._clients.wait_for_progress()
 
 
 def _kill_server(server: Server) -> None:
